@@ -1,0 +1,1 @@
+"""The agent process: everything that talks to a network, decides or remembers. Needs the `[server]` extra."""
