@@ -7,7 +7,6 @@ Everything that changes anything happens in one thread, the reactor's; the publi
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +19,7 @@ from ..wire import REFUSED, Answer, Event, Request, State, iso
 from . import outcomes, status
 from .events import EventLog, Told
 from .intake import DEFAULT_START_WITHIN_S, Limits, refusal, stale
-from .journal import Journal, JournalProblem, Reader, Row
+from .journal import DISK_TROUBLE, Journal, JournalProblem, Reader, Row
 from .live import Live, Reply, TaskEntry
 from .reactor import Reactor, boot_clock
 from .refusals import RefusalBook
@@ -31,7 +30,6 @@ from .status import Identity, Snapshot
 log = logging.getLogger(__name__)
 
 _RESTARTS = 3
-_DISK_TROUBLE = (sqlite3.OperationalError, OSError)
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ class Device:
             return
         try:
             self._take_up(self._journal)
-        except (JournalProblem, *_DISK_TROUBLE) as exc:
+        except (JournalProblem, *DISK_TROUBLE) as exc:
             self._distrust(exc)
             self._show(worker="down", worker_message="the journal cannot be used")
             self.ready.set()
@@ -167,12 +165,11 @@ class Device:
 
     def _end_worker(self, finished: threading.Event) -> None:
         self._show(stopping=True)
-        worker, self._worker = self._worker, None
+        worker = self._worker
         if worker is None or not worker.alive:
             finished.set()
             return
         self._on_closed = finished
-        self._worker = worker
         if self._line.running is None:
             worker.send({"type": "bye"})
             self.reactor.after(2.0, worker.kill)
@@ -269,7 +266,7 @@ class Device:
         answer = outcomes.first(request, self.who, sender, at_once=at_once, epoch=self.events.epoch)
         try:
             fresh = self._need_journal().record(request, answer, effects=entry.effects)
-        except _DISK_TROUBLE as exc:
+        except DISK_TROUBLE as exc:
             reply(self._unrecordable(exc))
             return
         if not fresh:
@@ -367,7 +364,7 @@ class Device:
         now = time.time()
         try:
             self._need_journal().begin(live.request.run_id, now)
-        except _DISK_TROUBLE as exc:
+        except DISK_TROUBLE as exc:
             answer = outcomes.ended(live, State.NOT_STARTED, f"Its start could not be recorded ({exc}). Nothing moved.")
             self._finish(_End(live, answer, None))
             return
@@ -422,7 +419,7 @@ class Device:
                         journal.finish(other, [])
                     if end.lock is not None:
                         journal.set_lock(end.lock)
-        except _DISK_TROUBLE as exc:
+        except DISK_TROUBLE as exc:
             log.error("the end of run %s cannot be recorded (%s); trying again", answer.run_id, exc)
             self.reactor.after(1.0, lambda: self._finish(end))
             return
@@ -597,7 +594,7 @@ class Device:
         answer = outcomes.cancelled_unheard(run_id, self.who.device_id, sender, self.events.epoch)
         try:
             journal.record(Request(run_id, ""), answer, effects="none")
-        except _DISK_TROUBLE as exc:
+        except DISK_TROUBLE as exc:
             return self._unrecordable(exc)
         return answer
 
@@ -668,7 +665,7 @@ class Device:
             except JournalProblem as exc:
                 self._distrust(exc)
                 reply(Starting(f"{exc} Nothing moved.", code="journal_unusable"))
-            except _DISK_TROUBLE as exc:
+            except DISK_TROUBLE as exc:
                 reply(self._unrecordable(exc))
 
         self.reactor.post(guarded)

@@ -57,6 +57,10 @@ _RESERVE_BYTES = 1 << 20
 _WAL_PAGES = 1100
 
 
+DISK_TROUBLE = (sqlite3.OperationalError, OSError)
+"""What a write raises when the disk is full or somebody holds the journal: it may go through later."""
+
+
 class JournalProblem(RuntimeError):
     """The journal cannot be trusted or cannot be used; the sentence says which command a person must give."""
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 from ..errors import OT2Error
 from ..wire import Request
 from .intake import refused_state
-from .journal import Journal
+from .journal import DISK_TROUBLE, Journal
 from .outcomes import refused
 from .reactor import boot_clock
 from .states import Effects
@@ -33,7 +31,7 @@ class RefusalBook:
         answer = refused(request, self._who, sender, why, refused_state(why))
         try:
             journal.record(request, answer, effects=effects)
-        except (sqlite3.OperationalError, OSError):
+        except DISK_TROUBLE:
             why.args = (f"{why.message} (Not recorded: the disk did not take it.)",)
 
     def _allowed(self) -> bool:

@@ -287,15 +287,6 @@ def _how(code: int) -> str:
     return f"it ended with exit code {code}"
 
 
-def start(reactor: Reactor, listener: Listener, recipe: Recipe) -> Worker:
-    """Start a worker.
-
-    Raises:
-        OSError: the interpreter cannot be run.
-    """
-    return SpawnedWorker(reactor, listener, recipe)
-
-
 Starter = Callable[[Reactor, Listener], Worker]
 """Makes the next worker; a device is given one and knows nothing else of processes."""
 

@@ -14,10 +14,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from .. import hardware
 
 
-class BadSettings(ValueError):
-    """The settings cannot work; the sentence says which one and what to do. The agent ends with exit code 78."""
-
-
 class Settings(BaseSettings):
     """Every setting of `ot2-agent serve`: a flag (`--queue-places 4`) or a variable (`OT2_AGENT_QUEUE_PLACES`)."""
 
